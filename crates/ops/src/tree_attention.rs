@@ -1,0 +1,404 @@
+//! The one attention: a token sees its own segment causally, and all its ancestors.
+//!
+//! The CPU kernel walks a query's path in tiles of 64 positions with a running softmax,
+//! so no score matrix exists. Tiles begin at multiples of 64 positions whatever the
+//! segments, pages or chunks are, and sums run in one order: a query's result is bitwise
+//! the same in a full pass, a chunked prefill, a decode step, alone or in a batch.
+
+use crate::layout::{QueryPath, TreeLayout};
+use crate::rows::{Shared, as_f32, dtype_of, from_f32};
+use crate::simd::{Simd, dispatch, dots, exp};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// What a layer's attention does beside the tree.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionConfig {
+    /// Multiplies the scores; usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A query sees this many last positions, its own among them; none is all.
+    pub window: Option<usize>,
+    /// `cap * tanh(score / cap)` on the scaled scores, where a model has it.
+    pub softcap: Option<f32>,
+}
+
+/// Attention over a forest of segments.
+///
+/// Several query heads share a key-value head (`heads` is a multiple of `kv_heads`).
+///
+/// # Shapes
+/// `q`: `(layout.n_queries(), heads, head_dim)`; `k`, `v`: `(rows, kv_heads, head_dim)`
+/// with `rows >= layout.n_keys()` -> as `q`.
+/// # Source
+/// Vaswani et al. 2017; the running softmax is Dao et al. 2022, arXiv:2205.14135.
+/// # Errors
+/// Shapes that do not fit the layout, or a dtype that has no kernel.
+pub fn tree_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    layout: &TreeLayout,
+    config: AttentionConfig,
+) -> Result<Tensor> {
+    check(q, k, v, layout, config)?;
+    if !q.device().is_cpu() {
+        return tree_attention_ref(q, k, v, layout, config);
+    }
+    let op = TreeAttention { layout: layout.clone(), config };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+/// The plain twin of [`tree_attention`]: all scores at once under a dense mask; computes
+/// in f32.
+///
+/// # Errors
+/// As [`tree_attention`].
+pub fn tree_attention_ref(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    layout: &TreeLayout,
+    config: AttentionConfig,
+) -> Result<Tensor> {
+    check(q, k, v, layout, config)?;
+    let (queries, heads, head_dim) = q.dims3()?;
+    let (_, kv_heads, _) = k.dims3()?;
+    let n_keys = layout.n_keys();
+    let group = heads / kv_heads;
+    let by_head = |x: &Tensor| -> Result<Tensor> {
+        let x = x.to_dtype(DType::F32)?.narrow(0, 0, n_keys)?;
+        let x = x.unsqueeze(2)?.expand((n_keys, kv_heads, group, head_dim))?;
+        x.reshape((n_keys, heads, head_dim))?.transpose(0, 1)?.contiguous()
+    };
+    let q_heads = q.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?; // (heads, queries, dim)
+    let scores = q_heads.matmul(&by_head(k)?.transpose(1, 2)?)?; // (heads, queries, keys)
+    let mut scores = (scores * f64::from(config.scale))?;
+    if let Some(cap) = config.softcap {
+        scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
+    }
+    let mut mask = vec![f32::NEG_INFINITY; queries * n_keys];
+    for path in layout.paths() {
+        for i in 0..path.queries {
+            let (first, last) = visible(path.first_position() + i, config.window);
+            for &row in &path.key_rows[first..=last] {
+                mask[(path.query_start + i) * n_keys + row as usize] = 0.0;
+            }
+        }
+    }
+    let mask = Tensor::from_vec(mask, (1, queries, n_keys), q.device())?;
+    let scores = scores.broadcast_add(&mask)?;
+    let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
+    weights.matmul(&by_head(v)?)?.transpose(0, 1)?.contiguous()?.to_dtype(q.dtype())
+}
+
+fn check(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    layout: &TreeLayout,
+    config: AttentionConfig,
+) -> Result<()> {
+    let (queries, heads, head_dim) = q.dims3()?;
+    let (rows, kv_heads, key_dim) = k.dims3()?;
+    let fits = queries == layout.n_queries()
+        && rows >= layout.n_keys()
+        && kv_heads > 0
+        && heads.is_multiple_of(kv_heads)
+        && key_dim == head_dim
+        && k.dims() == v.dims();
+    if !fits {
+        bail!(
+            "tree_attention: q {:?}, k {:?}, v {:?} for {} queries and {} key rows",
+            q.dims(),
+            k.dims(),
+            v.dims(),
+            layout.n_queries(),
+            layout.n_keys()
+        )
+    }
+    if config.window == Some(0) {
+        bail!("tree_attention: a window of 0 sees nothing")
+    }
+    Ok(())
+}
+
+/// First and last position that a query at `position` sees.
+fn visible(position: usize, window: Option<usize>) -> (usize, usize) {
+    (window.map_or(0, |w| (position + 1).saturating_sub(w)), position)
+}
+
+/// Positions that are scored at a time.
+const TILE: usize = 64;
+/// Query-and-head rows of a task; they share each tile of keys.
+const TASK_ROWS: usize = 48;
+
+struct TreeAttention {
+    layout: TreeLayout,
+    config: AttentionConfig,
+}
+
+/// Some queries of one path, for one key-value head.
+struct Task<'a> {
+    path: &'a QueryPath,
+    first: usize,
+    last: usize,
+    kv_head: usize,
+}
+
+/// The operands and their widths.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    config: AttentionConfig,
+}
+
+impl CustomOp3 for TreeAttention {
+    fn name(&self) -> &'static str {
+        "tree_attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (_, heads, head_dim) = q_layout.shape().dims3()?;
+        let (_, kv_heads, _) = k_layout.shape().dims3()?;
+        let operands = Operands {
+            q: &as_f32(self.name(), q, q_layout)?,
+            k: &as_f32(self.name(), k, k_layout)?,
+            v: &as_f32(self.name(), v, v_layout)?,
+            heads,
+            kv_heads,
+            head_dim,
+            config: self.config,
+        };
+        let group = heads / kv_heads;
+        let block = (TASK_ROWS / group).max(1);
+        let mut tasks = Vec::new();
+        let mut scores = 0;
+        for path in self.layout.paths() {
+            for first in (0..path.queries).step_by(block) {
+                let last = (first + block).min(path.queries);
+                scores += (path.first_position() + last) * (last - first) * heads;
+                tasks.extend((0..kv_heads).map(|kv_head| Task { path, first, last, kv_head }));
+            }
+        }
+        let mut out = vec![0f32; operands.q.len()];
+        let to = Shared(out.as_mut_ptr());
+        if scores * head_dim < 1 << 16 || rayon::current_num_threads() == 1 {
+            let mut scratch = Vec::new();
+            for task in &tasks {
+                // SAFETY: `out` is as long as `q`; tasks write disjoint queries and heads.
+                unsafe { attend(&operands, task, to, &mut scratch) };
+            }
+        } else {
+            tasks.par_iter().with_max_len(1).for_each_init(Vec::new, |scratch, task| {
+                // SAFETY: as above.
+                unsafe { attend(&operands, task, to, scratch) };
+            });
+        }
+        Ok((from_f32(self.name(), out, dtype_of(q))?, q_layout.shape().clone()))
+    }
+}
+
+dispatch! {
+    /// # Safety
+    /// `out` has room for all queries; nobody else writes this task's queries and heads.
+    unsafe fn attend = attend_kernel(
+        operands: &Operands<'_>, task: &Task<'_>, out: Shared<f32>, scratch: &mut Vec<f32>,
+    )
+}
+
+#[inline(always)]
+unsafe fn attend_kernel<S: Simd>(
+    operands: &Operands<'_>,
+    task: &Task<'_>,
+    out: Shared<f32>,
+    scratch: &mut Vec<f32>,
+) {
+    let Operands { q, k, v, heads, kv_heads, head_dim, config } = *operands;
+    let group = heads / kv_heads;
+    let rows = (task.last - task.first) * group;
+    let padded = head_dim.next_multiple_of(16);
+    scratch.clear();
+    scratch.resize(rows * (TILE + padded + 3), 0.0);
+    let (scores, rest) = scratch.split_at_mut(rows * TILE);
+    let (acc, rest) = rest.split_at_mut(rows * padded);
+    let (tops, rest) = rest.split_at_mut(rows);
+    let (sums, corrections) = rest.split_at_mut(rows);
+    tops.fill(f32::NEG_INFINITY);
+
+    let query_row = |row: usize| task.path.query_start + task.first + row / group;
+    let query_at =
+        |row: usize| (query_row(row) * heads + task.kv_head * group + row % group) * head_dim;
+    let position = |row: usize| task.path.first_position() + task.first + row / group;
+    let key_at = |p: usize| (task.path.key_rows[p] as usize * kv_heads + task.kv_head) * head_dim;
+
+    let begin = visible(position(0), config.window).0 / TILE * TILE;
+    let end = position(rows - 1) + 1;
+    for tile in (begin..end).step_by(TILE) {
+        let keys = TILE.min(end - tile);
+        // SAFETY: `query_at` and `key_at` stay inside `q`, `k` and `v`: the layout was
+        // checked against their shapes; `scores` has `rows * TILE`, `acc` `rows * padded`.
+        unsafe {
+            score_tile::<S>(q, k, rows, keys, head_dim, &query_at, |i| key_at(tile + i), scores);
+        }
+        for row in 0..rows {
+            let scores = &mut scores[row * TILE..(row + 1) * TILE];
+            let (first, last) = visible(position(row), config.window);
+            let from = first.saturating_sub(tile).min(keys);
+            let to = (last + 1).saturating_sub(tile).min(keys);
+            scores[..from].fill(f32::NEG_INFINITY);
+            scores[to..].fill(f32::NEG_INFINITY);
+            let mut top = [tops[row]; 16];
+            for chunk in scores.chunks_exact_mut(16) {
+                for (score, top) in chunk.iter_mut().zip(&mut top) {
+                    *score *= config.scale;
+                    if let Some(cap) = config.softcap {
+                        *score = cap * (*score / cap).tanh();
+                    }
+                    *top = if *score > *top { *score } else { *top };
+                }
+            }
+            let top = top.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+            if from >= to {
+                // Nothing of this tile is visible: the row keeps what it has.
+                scores.fill(0.0);
+                corrections[row] = 1.0;
+                continue;
+            }
+            scores[..from].fill(f32::NEG_INFINITY);
+            scores[to..].fill(f32::NEG_INFINITY);
+            let mut lanes = [0f32; 16];
+            for chunk in scores.chunks_exact_mut(16) {
+                for (score, lane) in chunk.iter_mut().zip(&mut lanes) {
+                    *score = exp(*score - top);
+                    *lane += *score;
+                }
+            }
+            corrections[row] = exp(tops[row] - top);
+            sums[row] = sums[row] * corrections[row] + lanes.iter().sum::<f32>();
+            tops[row] = top;
+        }
+        // SAFETY: as above.
+        unsafe {
+            let value_at = |i| key_at(tile + i);
+            gather_values::<S>(v, scores, corrections, rows, keys, head_dim, value_at, acc);
+        }
+    }
+    for row in 0..rows {
+        let scale = 1.0 / sums[row];
+        for (d, x) in acc[row * padded..][..head_dim].iter().enumerate() {
+            // SAFETY: this task alone writes this query's head.
+            unsafe { *out.at(query_at(row) + d) = x * scale };
+        }
+    }
+}
+
+/// `scores[row][i] = q[row] . k[i]` for a tile of keys.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a kernel takes its operands")]
+unsafe fn score_tile<S: Simd>(
+    q: &[f32],
+    k: &[f32],
+    rows: usize,
+    keys: usize,
+    head_dim: usize,
+    query_at: &impl Fn(usize) -> usize,
+    key_at: impl Fn(usize) -> usize,
+    scores: &mut [f32],
+) {
+    for first in (0..keys).step_by(4) {
+        let n = 4.min(keys - first);
+        // SAFETY: the caller's closures give rows inside `q` and `k`.
+        let key = std::array::from_fn(|j| unsafe { k.as_ptr().add(key_at(first + j.min(n - 1))) });
+        let mut row = 0;
+        macro_rules! tile {
+            ($mr:literal) => {{
+                // SAFETY: as above.
+                let query = std::array::from_fn(|i| unsafe { q.as_ptr().add(query_at(row + i)) });
+                // SAFETY: rows of `head_dim` elements.
+                let sums = unsafe { dots::<S, $mr>(query, key, head_dim) };
+                for (i, sums) in sums.iter().enumerate() {
+                    scores[(row + i) * TILE + first..][..n].copy_from_slice(&sums[..n]);
+                }
+                row += $mr;
+            }};
+        }
+        while row + 6 <= rows {
+            tile!(6);
+        }
+        while row + 3 <= rows {
+            tile!(3);
+        }
+        while row < rows {
+            tile!(1);
+        }
+    }
+}
+
+/// `acc[row] = acc[row] * corrections[row] + sum_i scores[row][i] * v[i]`.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a kernel takes its operands")]
+unsafe fn gather_values<S: Simd>(
+    v: &[f32],
+    scores: &[f32],
+    corrections: &[f32],
+    rows: usize,
+    keys: usize,
+    head_dim: usize,
+    value_at: impl Fn(usize) -> usize,
+    acc: &mut [f32],
+) {
+    let padded = head_dim.next_multiple_of(16);
+    for first in (0..head_dim).step_by(S::LANES) {
+        let part = S::LANES.min(head_dim - first);
+        let mut row = 0;
+        macro_rules! tile {
+            ($mr:literal) => {{
+                // SAFETY: `acc` has `padded >= first + LANES` elements a row, `value_at`
+                // gives rows of `head_dim` elements of `v`.
+                unsafe {
+                    let to: [*mut f32; $mr] =
+                        std::array::from_fn(|i| acc.as_mut_ptr().add((row + i) * padded + first));
+                    let mut sums: [S::V; $mr] = std::array::from_fn(|i| {
+                        S::fma(S::load(to[i]), S::splat(corrections[row + i]), S::zero())
+                    });
+                    for key in 0..keys {
+                        let from = v.as_ptr().add(value_at(key) + first);
+                        let value =
+                            if part == S::LANES { S::load(from) } else { S::load_part(from, part) };
+                        for i in 0..$mr {
+                            let weight = S::splat(*scores.get_unchecked((row + i) * TILE + key));
+                            sums[i] = S::fma(value, weight, sums[i]);
+                        }
+                    }
+                    for i in 0..$mr {
+                        S::store(to[i], sums[i]);
+                    }
+                }
+                row += $mr;
+            }};
+        }
+        while row + 8 <= rows {
+            tile!(8);
+        }
+        while row + 3 <= rows {
+            tile!(3);
+        }
+        while row < rows {
+            tile!(1);
+        }
+    }
+}
