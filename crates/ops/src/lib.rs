@@ -24,6 +24,7 @@ pub mod swiglu;
 pub mod tree_attention;
 pub mod kv_write;
 pub mod linear_logprob;
+pub mod softmax;
 
 pub use device::{DeviceChoice, DeviceError};
 pub use embedding::embedding;
@@ -37,3 +38,16 @@ pub use rope::{RopeAngles, rope, rope_ref};
 pub use swiglu::{swiglu, swiglu_ref};
 pub use tree_attention::{AttentionConfig, tree_attention, tree_attention_ref};
 pub use weight::Weight;
+
+/// Sizes the pool of threads that kernels use; possible once, before the first kernel.
+///
+/// # Errors
+/// When the pool is in use already.
+pub fn set_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
+}
+
+/// Threads that kernels use.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}

@@ -123,11 +123,17 @@ mod x86 {
         unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
             // SAFETY: see the trait.
             unsafe {
-                let half = |v| {
-                    let upper = _mm512_extractf32x8_ps::<1>(v);
-                    _mm256_add_ps(_mm512_castps512_ps256(v), upper)
-                };
-                Avx2::sum4([half(v[0]), half(v[1]), half(v[2]), half(v[3])])
+                // Spelled out: a closure would not be compiled for the instruction set.
+                let a = _mm512_extractf32x8_ps::<1>(v[0]);
+                let b = _mm512_extractf32x8_ps::<1>(v[1]);
+                let c = _mm512_extractf32x8_ps::<1>(v[2]);
+                let d = _mm512_extractf32x8_ps::<1>(v[3]);
+                Avx2::sum4([
+                    _mm256_add_ps(_mm512_castps512_ps256(v[0]), a),
+                    _mm256_add_ps(_mm512_castps512_ps256(v[1]), b),
+                    _mm256_add_ps(_mm512_castps512_ps256(v[2]), c),
+                    _mm256_add_ps(_mm512_castps512_ps256(v[3]), d),
+                ])
             }
         }
     }
@@ -206,15 +212,27 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] * b[i] + c[i])
+        let mut out = c;
+        for i in 0..8 {
+            out[i] += a[i] * b[i];
+        }
+        out
     }
     #[inline(always)]
     unsafe fn sum4(v: [[f32; 8]; 4]) -> [f32; 4] {
-        v.map(|v| ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])))
+        let mut out = [0f32; 4];
+        for (out, v) in out.iter_mut().zip(&v) {
+            *out = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+        }
+        out
     }
 }
 
 /// Calls `$kernel::<S>(...)` with the widest instruction set, compiled for it.
+///
+/// A kernel is `#[inline(always)]` and calls [`Simd`] from loops, never from closures or
+/// iterator adaptors: those are functions of their own, compiled without the features, and
+/// each instruction in them becomes a call (measured: 6 times slower).
 macro_rules! dispatch {
     ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident = $kernel:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {
         $(#[$doc])*
@@ -298,7 +316,11 @@ pub(crate) unsafe fn dots<S: Simd, const MR: usize>(
                 }
             }
         }
-        acc.map(|row| S::sum4(row))
+        let mut sums = [[0f32; 4]; MR];
+        for i in 0..MR {
+            sums[i] = S::sum4(acc[i]);
+        }
+        sums
     }
 }
 
@@ -332,10 +354,16 @@ unsafe fn gemm_kernel<S: Simd>(gemm: Gemm) {
             while col < n {
                 let cols = (n - col).min(4);
                 // Past the last row of `w` the last one is read again and its sum dropped.
-                let wr = std::array::from_fn(|j| w.add((col + j.min(cols - 1)) * k));
+                let mut wr = [w; 4];
+                for (j, wr) in wr.iter_mut().enumerate() {
+                    *wr = w.add((col + j.min(cols - 1)) * k);
+                }
                 macro_rules! tile {
                     ($mr:literal) => {{
-                        let xr = std::array::from_fn(|i| x.add((row + i) * x_stride));
+                        let mut xr = [x; $mr];
+                        for (i, xr) in xr.iter_mut().enumerate() {
+                            *xr = x.add((row + i) * x_stride);
+                        }
                         let sums = dots::<S, $mr>(xr, wr, k);
                         for (i, sums) in sums.iter().enumerate() {
                             let to = y.add((row + i) * y_stride + col);

@@ -117,6 +117,9 @@ fn check(
             layout.n_keys()
         )
     }
+    if heads / kv_heads > MAX_ROWS {
+        bail!("tree_attention: {heads} heads over {kv_heads}; at most {MAX_ROWS} may share one")
+    }
     if config.window == Some(0) {
         bail!("tree_attention: a window of 0 sees nothing")
     }
@@ -130,8 +133,11 @@ fn visible(position: usize, window: Option<usize>) -> (usize, usize) {
 
 /// Positions that are scored at a time.
 const TILE: usize = 64;
-/// Query-and-head rows of a task; they share each tile of keys.
+/// Query-and-head rows of a task where a group of heads is not larger; they share each
+/// tile of keys.
 const TASK_ROWS: usize = 48;
+/// Most rows of a task: one query of the largest group of heads.
+const MAX_ROWS: usize = 256;
 
 struct TreeAttention {
     layout: TreeLayout,
@@ -239,24 +245,28 @@ unsafe fn attend_kernel<S: Simd>(
     let (sums, corrections) = rest.split_at_mut(rows);
     tops.fill(f32::NEG_INFINITY);
 
-    let query_row = |row: usize| task.path.query_start + task.first + row / group;
-    let query_at =
-        |row: usize| (query_row(row) * heads + task.kv_head * group + row % group) * head_dim;
-    let position = |row: usize| task.path.first_position() + task.first + row / group;
-    let key_at = |p: usize| (task.path.key_rows[p] as usize * kv_heads + task.kv_head) * head_dim;
+    let first_position = task.path.first_position() + task.first;
+    let mut query_offsets = [0usize; MAX_ROWS];
+    for (row, offset) in query_offsets[..rows].iter_mut().enumerate() {
+        let query = task.path.query_start + task.first + row / group;
+        *offset = (query * heads + task.kv_head * group + row % group) * head_dim;
+    }
+    let mut key_offsets = [0usize; TILE];
 
-    let begin = visible(position(0), config.window).0 / TILE * TILE;
-    let end = position(rows - 1) + 1;
+    let begin = visible(first_position, config.window).0 / TILE * TILE;
+    let end = task.path.first_position() + task.last;
     for tile in (begin..end).step_by(TILE) {
         let keys = TILE.min(end - tile);
-        // SAFETY: `query_at` and `key_at` stay inside `q`, `k` and `v`: the layout was
-        // checked against their shapes; `scores` has `rows * TILE`, `acc` `rows * padded`.
-        unsafe {
-            score_tile::<S>(q, k, rows, keys, head_dim, &query_at, |i| key_at(tile + i), scores);
+        for (offset, &key) in key_offsets.iter_mut().zip(&task.path.key_rows[tile..tile + keys]) {
+            *offset = (key as usize * kv_heads + task.kv_head) * head_dim;
         }
+        let (queries, keys_at) = (&query_offsets[..rows], &key_offsets[..keys]);
+        // SAFETY: the offsets stay inside `q`, `k` and `v`: the layout was checked against
+        // their shapes; `scores` has `rows * TILE` elements, `acc` has `rows * padded`.
+        unsafe { score_tile::<S>(q, k, queries, keys_at, head_dim, scores) };
         for row in 0..rows {
             let scores = &mut scores[row * TILE..(row + 1) * TILE];
-            let (first, last) = visible(position(row), config.window);
+            let (first, last) = visible(first_position + row / group, config.window);
             let from = first.saturating_sub(tile).min(keys);
             let to = (last + 1).saturating_sub(tile).min(keys);
             scores[..from].fill(f32::NEG_INFINITY);
@@ -292,113 +302,124 @@ unsafe fn attend_kernel<S: Simd>(
             tops[row] = top;
         }
         // SAFETY: as above.
-        unsafe {
-            let value_at = |i| key_at(tile + i);
-            gather_values::<S>(v, scores, corrections, rows, keys, head_dim, value_at, acc);
-        }
+        unsafe { gather_values::<S>(v, scores, corrections, keys_at, head_dim, acc) };
     }
     for row in 0..rows {
         let scale = 1.0 / sums[row];
         for (d, x) in acc[row * padded..][..head_dim].iter().enumerate() {
             // SAFETY: this task alone writes this query's head.
-            unsafe { *out.at(query_at(row) + d) = x * scale };
+            unsafe { *out.at(query_offsets[row] + d) = x * scale };
         }
     }
 }
 
 /// `scores[row][i] = q[row] . k[i]` for a tile of keys.
+///
+/// # Safety
+/// At each offset there are `head_dim` elements.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a kernel takes its operands")]
 unsafe fn score_tile<S: Simd>(
     q: &[f32],
     k: &[f32],
-    rows: usize,
-    keys: usize,
+    queries: &[usize],
+    keys: &[usize],
     head_dim: usize,
-    query_at: &impl Fn(usize) -> usize,
-    key_at: impl Fn(usize) -> usize,
     scores: &mut [f32],
 ) {
-    for first in (0..keys).step_by(4) {
-        let n = 4.min(keys - first);
-        // SAFETY: the caller's closures give rows inside `q` and `k`.
-        let key = std::array::from_fn(|j| unsafe { k.as_ptr().add(key_at(first + j.min(n - 1))) });
+    let mut first = 0;
+    while first < keys.len() {
+        let n = 4.min(keys.len() - first);
+        let mut key = [k.as_ptr(); 4];
+        for (j, key) in key.iter_mut().enumerate() {
+            // Past the last key it is read again and its score dropped.
+            // SAFETY: the caller vouches for the offsets.
+            *key = unsafe { k.as_ptr().add(keys[first + j.min(n - 1)]) };
+        }
         let mut row = 0;
         macro_rules! tile {
             ($mr:literal) => {{
-                // SAFETY: as above.
-                let query = std::array::from_fn(|i| unsafe { q.as_ptr().add(query_at(row + i)) });
+                let mut query = [q.as_ptr(); $mr];
+                for (i, query) in query.iter_mut().enumerate() {
+                    // SAFETY: the caller vouches for the offsets.
+                    *query = unsafe { q.as_ptr().add(queries[row + i]) };
+                }
                 // SAFETY: rows of `head_dim` elements.
                 let sums = unsafe { dots::<S, $mr>(query, key, head_dim) };
                 for (i, sums) in sums.iter().enumerate() {
-                    scores[(row + i) * TILE + first..][..n].copy_from_slice(&sums[..n]);
+                    let to = &mut scores[(row + i) * TILE + first..][..4];
+                    to.copy_from_slice(sums);
                 }
                 row += $mr;
             }};
         }
-        while row + 6 <= rows {
+        while row + 6 <= queries.len() {
             tile!(6);
         }
-        while row + 3 <= rows {
+        while row + 3 <= queries.len() {
             tile!(3);
         }
-        while row < rows {
+        while row < queries.len() {
             tile!(1);
         }
+        first += 4;
     }
 }
 
 /// `acc[row] = acc[row] * corrections[row] + sum_i scores[row][i] * v[i]`.
+///
+/// # Safety
+/// At each offset there are `head_dim` elements; `acc` has as many rows as `corrections`,
+/// of `head_dim` rounded up to 16.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a kernel takes its operands")]
 unsafe fn gather_values<S: Simd>(
     v: &[f32],
     scores: &[f32],
     corrections: &[f32],
-    rows: usize,
-    keys: usize,
+    values: &[usize],
     head_dim: usize,
-    value_at: impl Fn(usize) -> usize,
     acc: &mut [f32],
 ) {
     let padded = head_dim.next_multiple_of(16);
-    for first in (0..head_dim).step_by(S::LANES) {
+    let mut first = 0;
+    while first < head_dim {
         let part = S::LANES.min(head_dim - first);
         let mut row = 0;
         macro_rules! tile {
             ($mr:literal) => {{
-                // SAFETY: `acc` has `padded >= first + LANES` elements a row, `value_at`
-                // gives rows of `head_dim` elements of `v`.
+                // SAFETY: as the caller vouches; `padded >= first + LANES`.
                 unsafe {
-                    let to: [*mut f32; $mr] =
-                        std::array::from_fn(|i| acc.as_mut_ptr().add((row + i) * padded + first));
-                    let mut sums: [S::V; $mr] = std::array::from_fn(|i| {
-                        S::fma(S::load(to[i]), S::splat(corrections[row + i]), S::zero())
-                    });
-                    for key in 0..keys {
-                        let from = v.as_ptr().add(value_at(key) + first);
+                    let to = acc.as_mut_ptr().add(row * padded + first);
+                    let weights = scores.as_ptr().add(row * TILE);
+                    let mut sums = [S::zero(); $mr];
+                    for i in 0..$mr {
+                        let kept = S::load(to.add(i * padded));
+                        sums[i] = S::fma(kept, S::splat(corrections[row + i]), S::zero());
+                    }
+                    for (key, &offset) in values.iter().enumerate() {
+                        let from = v.as_ptr().add(offset + first);
                         let value =
                             if part == S::LANES { S::load(from) } else { S::load_part(from, part) };
                         for i in 0..$mr {
-                            let weight = S::splat(*scores.get_unchecked((row + i) * TILE + key));
+                            let weight = S::splat(*weights.add(i * TILE + key));
                             sums[i] = S::fma(value, weight, sums[i]);
                         }
                     }
                     for i in 0..$mr {
-                        S::store(to[i], sums[i]);
+                        S::store(to.add(i * padded), sums[i]);
                     }
                 }
                 row += $mr;
             }};
         }
-        while row + 8 <= rows {
+        while row + 8 <= corrections.len() {
             tile!(8);
         }
-        while row + 3 <= rows {
+        while row + 3 <= corrections.len() {
             tile!(3);
         }
-        while row < rows {
+        while row < corrections.len() {
             tile!(1);
         }
+        first += S::LANES;
     }
 }
