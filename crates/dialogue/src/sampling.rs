@@ -38,7 +38,7 @@ impl Default for Sampling {
 }
 
 /// A setting outside the range in which it means something.
-#[derive(Debug, Error, PartialEq)]
+#[derive(Debug, Clone, Error, PartialEq)]
 #[error("`{field}` is {value}; expected {expected}")]
 pub struct SamplingError {
     /// The setting.

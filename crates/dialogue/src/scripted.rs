@@ -7,6 +7,13 @@ use crate::{
 
 type Script = Box<dyn FnMut(&ChatRequest) -> String + Send>;
 
+struct Waiting {
+    id: RequestId,
+    request: ChatRequest,
+    dropped: usize,
+    sink: Option<Box<dyn TokenSink>>,
+}
+
 /// Answers each request with what its script says, one poll later.
 ///
 /// A token is a character here: `ids` are code points, log-probabilities are -1.
@@ -16,7 +23,7 @@ pub struct ScriptedModel {
     script: Script,
     context: usize,
     next_id: u64,
-    waiting: Vec<(RequestId, ChatRequest, usize, Option<Box<dyn TokenSink>>)>,
+    waiting: Vec<Waiting>,
     cancelled: Vec<RequestId>,
     requests: Vec<ChatRequest>,
 }
@@ -86,13 +93,14 @@ impl ChatModel for ScriptedModel {
         let dropped = self.fit(&mut request)?;
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.waiting.push((id, request, dropped, sink));
+        self.waiting.push(Waiting { id, request, dropped, sink });
         Ok(id)
     }
 
     fn poll(&mut self) -> Result<Vec<Finished>, ChatError> {
         let mut finished = Vec::new();
-        for (id, request, dropped, sink) in std::mem::take(&mut self.waiting) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            let Waiting { id, request, dropped, sink } = waiting;
             let cancelled = self.cancelled.contains(&id);
             let mut text = if cancelled { String::new() } else { (self.script)(&request) };
             let mut stop = if cancelled { StopReason::Cancelled } else { StopReason::EndOfTurn };
