@@ -85,8 +85,7 @@ fn greedy_text_is_that_of_transformers() {
         let mut tokens = ids(&case["ids"]);
         let prompt = tokens.len();
         let slots = prompt + 48;
-        let pool =
-            KvPool::new(model.config(), slots, model.compute_dtype(), &Device::Cpu).unwrap();
+        let pool = KvPool::new(model.config(), slots, model.compute_dtype(), &Device::Cpu).unwrap();
         let mut done = 0;
         for _ in 0..48 {
             let queries = tokens.len() - done;
