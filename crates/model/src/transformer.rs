@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use std::collections::BTreeSet;
 use troupe_ops::{
     AttentionConfig, LogProbs, RopeAngles, TreeLayout, Weight, embedding, kv_write, linear,
-    linear_logprob, rms_norm, rope, swiglu, tree_attention,
+    linear_logprob, residual_add, rms_norm, rope, swiglu, tree_attention,
 };
 
 /// A decoder-only transformer with its weights.
@@ -216,10 +216,10 @@ impl Transformer {
                 }
             };
             let h = layer.o.forward(&h.reshape((tokens, c.heads * c.head_dim))?)?;
-            x = (x + h)?;
+            x = residual_add(&x, &h)?;
             let h = rms_norm(&x, &layer.mlp_norm, c.rms_norm_eps)?;
             let h = swiglu(&layer.gate.forward(&h)?, &layer.up.forward(&h)?)?;
-            x = (x + layer.down.forward(&h)?)?;
+            x = residual_add(&x, &layer.down.forward(&h)?)?;
         }
         rms_norm(&x, &self.final_norm, c.rms_norm_eps)
     }
@@ -237,7 +237,7 @@ impl Transformer {
     /// # Shapes
     /// `hidden`: `(rows, hidden)`, `targets`: one a row -> `(rows,)` each.
     /// # Errors
-    /// See [`linear_logprob`].
+    /// See [`linear_logprob()`].
     pub fn log_probs(
         &self,
         hidden: &Tensor,

@@ -5,7 +5,8 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 /// Writes `values[i]` into row `rows[i]` of `pool`.
 ///
 /// # Shapes
-/// `pool`: `(slots, kv_heads, head_dim)`; `values`: `(tokens, kv_heads, head_dim)` of the
+/// `pool`: `(slots, kv_heads, head_dim)`, in any order of slots and heads in memory;
+/// `values`: `(tokens, kv_heads, head_dim)` of the
 /// same dtype; `rows`: one slot for each token.
 /// # Errors
 /// Shapes that do not fit, or a row outside the pool.
@@ -18,8 +19,15 @@ pub fn kv_write(pool: &Tensor, values: &Tensor, rows: &[u32]) -> Result<()> {
         bail!("kv_write: row {row} of a pool of {slots}")
     }
     if !pool.device().is_cpu() {
+        let by_head = !pool.is_contiguous();
         for (i, &row) in rows.iter().enumerate() {
-            pool.slice_set(&values.narrow(0, i, 1)?, 0, row as usize)?;
+            let value = values.narrow(0, i, 1)?;
+            if by_head {
+                let (pool, value) = (pool.transpose(0, 1)?, value.transpose(0, 1)?);
+                pool.slice_set(&value.contiguous()?, 1, row as usize)?;
+            } else {
+                pool.slice_set(&value, 0, row as usize)?;
+            }
         }
         return Ok(());
     }
@@ -42,17 +50,22 @@ impl InplaceOp2 for KvWrite {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        let (Some((to, _)), Some((from, _))) =
-            (pool_layout.contiguous_offsets(), values_layout.contiguous_offsets())
-        else {
-            bail!("kv_write: operands must be contiguous")
+        let Some((from, _)) = values_layout.contiguous_offsets() else {
+            bail!("kv_write: values must be contiguous")
         };
-        let width = pool_layout.shape().elem_count() / pool_layout.shape().dims()[0].max(1);
+        let (_, kv_heads, head_dim) = pool_layout.shape().dims3()?;
+        let [row_stride, head_stride, 1] = *pool_layout.stride() else {
+            bail!("kv_write: the pool's head elements must be contiguous")
+        };
+        let start = pool_layout.start_offset();
         macro_rules! copy {
             ($pool:expr, $values:expr) => {
                 for (i, &row) in self.rows.iter().enumerate() {
-                    let (to, from) = (to + row as usize * width, from + i * width);
-                    $pool[to..to + width].copy_from_slice(&$values[from..from + width]);
+                    for head in 0..kv_heads {
+                        let to = start + row as usize * row_stride + head * head_stride;
+                        let from = from + (i * kv_heads + head) * head_dim;
+                        $pool[to..to + head_dim].copy_from_slice(&$values[from..from + head_dim]);
+                    }
                 }
             };
         }

@@ -8,7 +8,7 @@
 //! are f32 on the CPU; bf16 and f16 inputs are widened, computed in f32 and narrowed.
 //!
 //! This crate refuses to know what a model, a token or a file is. Read [`layout`] for
-//! the tree, [`tree_attention`] for the one attention, [`weight`] for storage formats.
+//! the tree, [`mod@tree_attention`] for the one attention, [`weight`] for storage formats.
 
 pub mod device;
 pub mod simd;
@@ -21,6 +21,7 @@ pub mod embedding;
 pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
+pub mod residual_add;
 pub mod tree_attention;
 pub mod kv_write;
 pub mod linear_logprob;
@@ -33,6 +34,7 @@ pub use layout::{LayoutError, Segment, TreeLayout};
 pub use linear::{linear, linear_ref};
 pub use linear_logprob::{LogProbs, linear_logprob, linear_logprob_ref};
 pub use quant::QuantType;
+pub use residual_add::{residual_add, residual_add_ref};
 pub use rms_norm::{rms_norm, rms_norm_ref};
 pub use rope::{RopeAngles, rope, rope_ref};
 pub use swiglu::{swiglu, swiglu_ref};

@@ -1,6 +1,6 @@
 //! CPU kernels over `f32`, one source for AVX-512, AVX2 and everything else.
 //!
-//! A kernel is written once over the [`Simd`] trait and compiled for each instruction
+//! A kernel is written once over the `Simd` trait and compiled for each instruction
 //! set; [`Isa::get`] picks the widest that this processor has. Sums keep one order: an
 //! element's products are added lane by lane along the reduced axis and the lanes are
 //! folded by one fixed tree, whatever the tile around it. So `x * W` is bitwise the same
@@ -70,6 +70,10 @@ pub(crate) unsafe trait Simd {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The sums of four vectors' lanes, each by the same tree.
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4];
+    /// Asks for the cache line at `p` ahead of its use, into the second-level cache: the
+    /// first one is full of what is worked on now. Any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
     /// Loads `n < LANES` elements and zeros.
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> Self::V {
@@ -94,6 +98,11 @@ mod x86 {
     unsafe impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
+        #[inline(always)]
+        unsafe fn prefetch(p: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
         #[inline(always)]
         unsafe fn zero() -> __m512 {
             // SAFETY: see the trait.
@@ -142,6 +151,11 @@ mod x86 {
     unsafe impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
+        #[inline(always)]
+        unsafe fn prefetch(p: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
         #[inline(always)]
         unsafe fn zero() -> __m256 {
             // SAFETY: see the trait.
@@ -230,7 +244,7 @@ unsafe impl Simd for Portable {
 
 /// Calls `$kernel::<S>(...)` with the widest instruction set, compiled for it.
 ///
-/// A kernel is `#[inline(always)]` and calls [`Simd`] from loops, never from closures or
+/// A kernel is `#[inline(always)]` and calls `Simd` from loops, never from closures or
 /// iterator adaptors: those are functions of their own, compiled without the features, and
 /// each instruction in them becomes a call (measured: 6 times slower).
 macro_rules! dispatch {

@@ -45,7 +45,7 @@ pub fn tree_attention(
         return tree_attention_ref(q, k, v, layout, config);
     }
     let op = TreeAttention { layout: layout.clone(), config };
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+    q.contiguous()?.apply_op3(&rows_in_place(k)?, &rows_in_place(v)?, op)
 }
 
 /// The plain twin of [`tree_attention`]: all scores at once under a dense mask; computes
@@ -126,6 +126,13 @@ fn check(
     Ok(())
 }
 
+/// Keys or values as they lie, if only rows and heads are strided: a cache that keeps each
+/// head's rows together is read in place.
+fn rows_in_place(x: &Tensor) -> Result<Tensor> {
+    let in_place = x.dtype() == DType::F32 && x.stride()[2] == 1;
+    if in_place { Ok(x.clone()) } else { x.contiguous() }
+}
+
 /// First and last position that a query at `position` sees.
 fn visible(position: usize, window: Option<usize>) -> (usize, usize) {
     (window.map_or(0, |w| (position + 1).saturating_sub(w)), position)
@@ -152,12 +159,43 @@ struct Task<'a> {
     kv_head: usize,
 }
 
+/// Keys or values with the distances between rows and between heads.
+#[derive(Clone, Copy)]
+struct Strided<'a> {
+    values: &'a [f32],
+    row: usize,
+    head: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// Reads `(rows, kv_heads, head_dim)`; `whole` holds the values where they must be
+    /// widened first.
+    fn new(
+        storage: &'a CpuStorage,
+        layout: &Layout,
+        whole: &'a mut Vec<f32>,
+    ) -> Result<Strided<'a>> {
+        let (rows, kv_heads, head_dim) = layout.shape().dims3()?;
+        if let CpuStorage::F32(values) = storage {
+            let (row, head) = (layout.stride()[0], layout.stride()[1]);
+            let last = rows.saturating_sub(1) * row + kv_heads.saturating_sub(1) * head;
+            let values = &values[layout.start_offset()..];
+            if layout.stride()[2] != 1 || values.len() < last + head_dim {
+                bail!("tree_attention: head elements must be contiguous")
+            }
+            return Ok(Strided { values, row, head });
+        }
+        *whole = as_f32("tree_attention", storage, layout)?.into_owned();
+        Ok(Strided { values: whole, row: kv_heads * head_dim, head: head_dim })
+    }
+}
+
 /// The operands and their widths.
 #[derive(Clone, Copy)]
 struct Operands<'a> {
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    k: Strided<'a>,
+    v: Strided<'a>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -180,10 +218,11 @@ impl CustomOp3 for TreeAttention {
     ) -> Result<(CpuStorage, Shape)> {
         let (_, heads, head_dim) = q_layout.shape().dims3()?;
         let (_, kv_heads, _) = k_layout.shape().dims3()?;
+        let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
         let operands = Operands {
             q: &as_f32(self.name(), q, q_layout)?,
-            k: &as_f32(self.name(), k, k_layout)?,
-            v: &as_f32(self.name(), v, v_layout)?,
+            k: Strided::new(k, k_layout, &mut wide_k)?,
+            v: Strided::new(v, v_layout, &mut wide_v)?,
             heads,
             kv_heads,
             head_dim,
@@ -251,19 +290,34 @@ unsafe fn attend_kernel<S: Simd>(
         let query = task.path.query_start + task.first + row / group;
         *offset = (query * heads + task.kv_head * group + row % group) * head_dim;
     }
-    let mut key_offsets = [0usize; TILE];
+    let (mut key_offsets, mut value_offsets) = ([0usize; TILE], [0usize; TILE]);
 
     let begin = visible(first_position, config.window).0 / TILE * TILE;
     let end = task.path.first_position() + task.last;
     for tile in (begin..end).step_by(TILE) {
         let keys = TILE.min(end - tile);
-        for (offset, &key) in key_offsets.iter_mut().zip(&task.path.key_rows[tile..tile + keys]) {
-            *offset = (key as usize * kv_heads + task.kv_head) * head_dim;
+        for (i, &key) in task.path.key_rows[tile..tile + keys].iter().enumerate() {
+            key_offsets[i] = key as usize * k.row + task.kv_head * k.head;
+            value_offsets[i] = key as usize * v.row + task.kv_head * v.head;
+        }
+        // The next tile is on its way from memory while this one is worked on.
+        for &key in task.path.key_rows[tile + keys..].iter().take(TILE) {
+            let key_at = key as usize * k.row + task.kv_head * k.head;
+            let value_at = key as usize * v.row + task.kv_head * v.head;
+            let mut line = 0;
+            while line < head_dim {
+                // SAFETY: inside `k` and `v`, as every offset here.
+                unsafe {
+                    S::prefetch(k.values.as_ptr().add(key_at + line));
+                    S::prefetch(v.values.as_ptr().add(value_at + line));
+                }
+                line += 16;
+            }
         }
         let (queries, keys_at) = (&query_offsets[..rows], &key_offsets[..keys]);
         // SAFETY: the offsets stay inside `q`, `k` and `v`: the layout was checked against
         // their shapes; `scores` has `rows * TILE` elements, `acc` has `rows * padded`.
-        unsafe { score_tile::<S>(q, k, queries, keys_at, head_dim, scores) };
+        unsafe { score_tile::<S>(q, k.values, queries, keys_at, head_dim, scores) };
         for row in 0..rows {
             let scores = &mut scores[row * TILE..(row + 1) * TILE];
             let (first, last) = visible(first_position + row / group, config.window);
@@ -302,7 +356,10 @@ unsafe fn attend_kernel<S: Simd>(
             tops[row] = top;
         }
         // SAFETY: as above.
-        unsafe { gather_values::<S>(v, scores, corrections, keys_at, head_dim, acc) };
+        unsafe {
+            let values_at = &value_offsets[..keys];
+            gather_values::<S>(v.values, scores, corrections, values_at, head_dim, acc);
+        };
     }
     for row in 0..rows {
         let scale = 1.0 / sums[row];
@@ -382,44 +439,69 @@ unsafe fn gather_values<S: Simd>(
     let padded = head_dim.next_multiple_of(16);
     let mut first = 0;
     while first < head_dim {
+        // Several vectors of a row at once where they are whole: a row is read in one go.
+        let wide = if S::LANES == 16 { 4 } else { 2 };
+        let columns = if first + wide * S::LANES <= head_dim { wide } else { 1 };
         let part = S::LANES.min(head_dim - first);
         let mut row = 0;
         macro_rules! tile {
-            ($mr:literal) => {{
-                // SAFETY: as the caller vouches; `padded >= first + LANES`.
+            ($mr:literal, $columns:literal) => {{
+                // SAFETY: as the caller vouches; `padded >= first + columns * LANES`.
                 unsafe {
                     let to = acc.as_mut_ptr().add(row * padded + first);
                     let weights = scores.as_ptr().add(row * TILE);
-                    let mut sums = [S::zero(); $mr];
+                    let mut sums = [[S::zero(); $columns]; $mr];
                     for i in 0..$mr {
-                        let kept = S::load(to.add(i * padded));
-                        sums[i] = S::fma(kept, S::splat(corrections[row + i]), S::zero());
+                        let correction = S::splat(corrections[row + i]);
+                        for c in 0..$columns {
+                            let kept = S::load(to.add(i * padded + c * S::LANES));
+                            sums[i][c] = S::fma(kept, correction, S::zero());
+                        }
                     }
                     for (key, &offset) in values.iter().enumerate() {
                         let from = v.as_ptr().add(offset + first);
-                        let value =
-                            if part == S::LANES { S::load(from) } else { S::load_part(from, part) };
+                        let mut value = [S::zero(); $columns];
+                        for c in 0..$columns {
+                            value[c] = if part == S::LANES {
+                                S::load(from.add(c * S::LANES))
+                            } else {
+                                S::load_part(from, part)
+                            };
+                        }
                         for i in 0..$mr {
                             let weight = S::splat(*weights.add(i * TILE + key));
-                            sums[i] = S::fma(value, weight, sums[i]);
+                            for c in 0..$columns {
+                                sums[i][c] = S::fma(value[c], weight, sums[i][c]);
+                            }
                         }
                     }
                     for i in 0..$mr {
-                        S::store(to.add(i * padded), sums[i]);
+                        for c in 0..$columns {
+                            S::store(to.add(i * padded + c * S::LANES), sums[i][c]);
+                        }
                     }
                 }
                 row += $mr;
             }};
         }
-        while row + 8 <= corrections.len() {
-            tile!(8);
+        macro_rules! rows {
+            ($columns:literal) => {{
+                while row + 4 <= corrections.len() {
+                    tile!(4, $columns);
+                }
+                while row + 3 <= corrections.len() {
+                    tile!(3, $columns);
+                }
+                while row < corrections.len() {
+                    tile!(1, $columns);
+                }
+            }};
         }
-        while row + 3 <= corrections.len() {
-            tile!(3);
+        match columns {
+            4 => rows!(4),
+            2 => rows!(2),
+            _ => rows!(1),
         }
-        while row < corrections.len() {
-            tile!(1);
-        }
-        first += S::LANES;
+        first += columns * S::LANES;
     }
 }

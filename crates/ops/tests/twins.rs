@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use troupe_ops::weight::QuantWeight;
 use troupe_ops::{
     AttentionConfig, QuantType, RopeAngles, Segment, TreeLayout, Weight, embedding, kv_write,
-    linear, linear_logprob, linear_logprob_ref, linear_ref, rms_norm, rms_norm_ref, rope, rope_ref,
-    swiglu, swiglu_ref, tree_attention, tree_attention_ref,
+    linear, linear_logprob, linear_logprob_ref, linear_ref, residual_add, residual_add_ref,
+    rms_norm, rms_norm_ref, rope, rope_ref, swiglu, swiglu_ref, tree_attention, tree_attention_ref,
 };
 
 const CPU: Device = Device::Cpu;
@@ -197,6 +197,10 @@ fn tree_attention_twin() -> Result<()> {
                     let v = tensor(&[layout.n_keys() + 3, kv_heads, dim], 3);
                     let (q, k, v) = (q.to_dtype(dtype)?, k.to_dtype(dtype)?, v.to_dtype(dtype)?);
                     let got = tree_attention(&q, &k, &v, &layout, config)?;
+                    let by_head = |x: &Tensor| x.transpose(0, 1)?.contiguous()?.transpose(0, 1);
+                    let (k_heads, v_heads) = (by_head(&k)?, by_head(&v)?);
+                    let strided = tree_attention(&q, &k_heads, &v_heads, &layout, config)?;
+                    check("by head", &strided, &got, 0.0);
                     let want = tree_attention_ref(&q, &k, &v, &layout, config)?;
                     check(
                         &format!("{heads}/{kv_heads} {dim} {window:?} {dtype:?}"),
@@ -243,6 +247,10 @@ fn kv_write_puts_rows_where_told() -> Result<()> {
     check("row 4", &pool.get(4)?, &values.get(0)?, 0.0);
     check("row 1", &pool.get(1)?, &values.get(1)?, 0.0);
     check("row 0", &pool.get(0)?, &Tensor::zeros((2, 3), DType::F32, &CPU)?, 0.0);
+    // A pool that keeps heads together is written and read in place.
+    let by_head = Tensor::zeros((2, 5, 3), DType::F32, &CPU)?.transpose(0, 1)?;
+    kv_write(&by_head, &values, &[4, 1])?;
+    check("by head", &by_head.contiguous()?, &pool, 0.0);
     assert!(kv_write(&pool, &values, &[5, 1]).unwrap_err().to_string().contains("row 5"));
     assert!(kv_write(&pool, &values, &[1]).is_err());
     Ok(())
@@ -281,5 +289,19 @@ fn linear_logprob_by_hand() -> Result<()> {
     check("log_prob", &out.log_prob, &Tensor::new(&[0.75f32.ln()], &CPU)?, 1e-6);
     check("log_sum_exp", &out.log_sum_exp, &Tensor::new(&[4f32.ln()], &CPU)?, 1e-6);
     check("entropy", &out.entropy, &Tensor::new(&[entropy], &CPU)?, 1e-6);
+    Ok(())
+}
+
+#[test]
+fn residual_add_twin() -> Result<()> {
+    for dtype in DTYPES {
+        let (x, h) = (tensor(&[41, 123], 1).to_dtype(dtype)?, tensor(&[41, 123], 2));
+        let h = h.to_dtype(dtype)?;
+        check("residual_add", &residual_add(&x, &h)?, &residual_add_ref(&x, &h)?, 1e-2);
+    }
+    let x = candle_core::Var::from_tensor(&tensor(&[3, 5], 1))?;
+    let sum = residual_add(&x, &tensor(&[3, 5], 2))?.sum_all()?;
+    let grad = sum.backward()?.get(&x).unwrap().to_vec2::<f32>()?;
+    assert_eq!(grad, [[1.0; 5]; 3]);
     Ok(())
 }
