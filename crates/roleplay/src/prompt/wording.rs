@@ -11,6 +11,9 @@ use troupe_dialogue::Side;
 
 /// The system text of one side in its parts, none of them empty.
 pub(super) fn system_parts(scene: &Scene, side: Side, length: ReplyLength) -> Vec<(Part, String)> {
+    if side == Side::Npc && is_plain(scene) {
+        return vec![(Part::Rules, scene.system_prompt.clone())];
+    }
     let words = Words::new(scene, side, length);
     let (own, other) = (scene.persona(side), scene.persona(side.other()));
     let about = [own.persona.as_str(), own.visible.as_str()];
@@ -37,6 +40,17 @@ pub(super) fn system_parts(scene: &Scene, side: Side, length: ReplyLength) -> Ve
     ];
     parts.retain(|(_, text)| !text.is_empty());
     parts
+}
+
+/// Whether a scene is no role-play at all: it says nothing but a system prompt, which then
+/// stands alone.
+fn is_plain(scene: &Scene) -> bool {
+    let (npc, user) = (&scene.npc, &scene.user);
+    let texts = [&npc.persona, &npc.visible, &npc.example, &user.visible];
+    !scene.system_prompt.is_empty()
+        && !scene.system_prompt.contains("{{original}}")
+        && texts.into_iter().chain([&scene.relationship, &scene.context]).all(String::is_empty)
+        && scene.greetings().next().is_none()
 }
 
 /// The parts of a system text, in their order.
@@ -186,5 +200,23 @@ impl<'a> Words<'a> {
             (Lang::Zh, ReplyLength::Medium) => "两到四句话",
             (Lang::Zh, ReplyLength::Long) => "一两段话",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_prompt_that_is_alone_stays_alone() {
+        let parts = |json: &str, side| {
+            let scene: Scene = serde_json::from_str(json).unwrap();
+            system_parts(&scene, side, ReplyLength::Medium)
+        };
+        let plain = r#"{"npc": {"name": "Assistant"}, "system_prompt": "Be brief."}"#;
+        assert_eq!(parts(plain, Side::Npc), [(Part::Rules, "Be brief.".to_owned())]);
+        assert_eq!(parts(plain, Side::User)[0].0, Part::Identity);
+        let card = r#"{"npc": {"name": "Ash", "greeting": "Purr."}, "system_prompt": "Be brief."}"#;
+        assert_eq!(parts(card, Side::Npc)[0].0, Part::Identity);
     }
 }
