@@ -276,7 +276,7 @@ fn a_chat_keeps_every_reply_as_a_swipe() {
     assert!(shown.starts_with("*The door opens a hand’s width.*"), "{shown}");
     assert!(!shown.contains("Ines>") && !shown.contains("never said"), "{shown}");
     assert!(notes.contains("error: there is no command `/dance`\nhint: `/help`"), "{notes}");
-    assert!(notes.contains("seed: 5"), "{notes}");
+    assert!(notes.contains("seed: 5") && notes.contains("reply 1 of 2"), "{notes}");
     let one = stage.tree("one.json");
     assert_eq!(one.nodes().len(), 6); // three greetings, a question, two replies
     let head = one.head().unwrap();
@@ -380,6 +380,9 @@ fn failures_are_one_line_and_a_hint() {
         "--model",
     );
     assert!(!stage.path("a.jsonl").exists());
+    let narrow = format!("{PLAY} --limit 2 --context 300 --out a.jsonl");
+    stage.fails(&narrow, "2 of 2 dialogues could not be played to the end", "--context");
+    assert_eq!(stage.text("a.jsonl"), "");
     // A broken command inside a chat ends nothing.
     let output = stage.chat(MARROW, "/save note.txt\n/swipe 9\n/undo\n/3\n");
     let text = stderr(&output);

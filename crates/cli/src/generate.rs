@@ -45,8 +45,6 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
     engine: EngineArgs,
     /// Requests that are worked on at once
     #[arg(long, default_value_t = 16, value_name = "N")]
@@ -57,6 +55,8 @@ pub struct GenerateArgs {
     /// Write JSON lines to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
 }
 
 #[derive(Args)]

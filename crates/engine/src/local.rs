@@ -312,13 +312,13 @@ impl LocalEngine {
         let mut ended = Vec::new();
         for (&(i, _), logits) in sampled.iter().zip(logits.chunks_exact(vocab)) {
             let sequence = &mut self.running[i];
-            let Some(drawn) = sequence.sampler.draw(logits, &sequence.tokens) else {
+            let eos = self.model.eos_ids();
+            let Some(drawn) = sequence.sampler.draw(logits, &sequence.tokens, eos) else {
                 let what = "the logits are not finite: the weights or the input are broken";
                 ended.push((sequence.id, Err(ChatError::Model(what.into()))));
                 continue;
             };
             self.stats.sampled_tokens += 1;
-            let eos = self.model.eos_ids();
             match sequence.take(drawn, eos, self.context, &self.model.tokenizer) {
                 Ok(None) => {}
                 Ok(Some(stop)) => ended.push((sequence.id, Ok(stop))),

@@ -40,17 +40,19 @@ impl Sampler {
         Sampler { settings, rng: Xoshiro256PlusPlus::seed_from_u64(seed) }
     }
 
-    /// Draws from one row of logits. `context` is prompt and reply so far.
+    /// Draws from one row of logits. `context` is prompt and reply so far; `exempt` are
+    /// ids that the repetition penalty leaves alone. End-of-turn tokens belong there: they
+    /// stand in every prompt of a chat, and penalised they make replies ramble.
     ///
     /// Returns none when the logits hold no finite maximum: a broken model.
-    pub fn draw(&mut self, logits: &[f32], context: &[u32]) -> Option<Drawn> {
+    pub fn draw(&mut self, logits: &[f32], context: &[u32], exempt: &[u32]) -> Option<Drawn> {
         let s = self.settings.clone();
         let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !top.is_finite() || logits.iter().any(|z| z.is_nan()) {
             return None;
         }
         let lse = log_sum_exp(logits, 1.0);
-        let penalised = penalise(logits, context, &s);
+        let penalised = penalise(logits, context, exempt, &s);
         let used = penalised.as_deref().unwrap_or(logits);
         let id = if s.is_greedy() { argmax(used) } else { self.choose(used, &s) };
         let log_prob = logits[id as usize] - lse;
@@ -77,7 +79,7 @@ impl Sampler {
 }
 
 /// Logits with the penalty on tokens of the context; none when it is off.
-fn penalise(logits: &[f32], context: &[u32], s: &Sampling) -> Option<Vec<f32>> {
+fn penalise(logits: &[f32], context: &[u32], exempt: &[u32], s: &Sampling) -> Option<Vec<f32>> {
     if s.repetition_penalty == 1.0 {
         return None;
     }
@@ -86,7 +88,7 @@ fn penalise(logits: &[f32], context: &[u32], s: &Sampling) -> Option<Vec<f32>> {
     let mut seen: Vec<u32> = context[context.len().saturating_sub(range)..].to_vec();
     seen.sort_unstable();
     seen.dedup();
-    for id in seen {
+    for id in seen.into_iter().filter(|id| !exempt.contains(id)) {
         if let Some(z) = logits.get_mut(id as usize) {
             *z = if *z > 0.0 { *z / s.repetition_penalty } else { *z * s.repetition_penalty };
         }
@@ -203,7 +205,7 @@ mod tests {
         let mut sampler = Sampler::new(settings, 7);
         let mut counts = vec![0usize; logits.len()];
         for _ in 0..n {
-            counts[sampler.draw(logits, context).unwrap().id as usize] += 1;
+            counts[sampler.draw(logits, context, &[]).unwrap().id as usize] += 1;
         }
         counts.into_iter().map(|c| c as f64 / n as f64).collect()
     }
@@ -250,10 +252,12 @@ mod tests {
     fn repetition_penalty_divides_positive_and_multiplies_negative_logits() {
         let s = Sampling { repetition_penalty: 2.0, ..Sampling::greedy() };
         let draw = |logits: &[f32], context: &[u32], s: &Sampling| {
-            Sampler::new(s.clone(), 0).draw(logits, context).unwrap().id
+            Sampler::new(s.clone(), 0).draw(logits, context, &[]).unwrap().id
         };
         assert_eq!(draw(&[3.0, 2.0], &[0], &s), 1); // 1.5 against 2
         assert_eq!(draw(&[-1.0, -1.5], &[0, 0], &s), 1); // -2 once, against -1.5
+        let ends = Sampler::new(s.clone(), 0).draw(&[3.0, 2.0], &[0], &[0]).unwrap();
+        assert_eq!(ends.id, 0); // exempt
         let near = Sampling { repetition_range: 1, ..s };
         assert_eq!(draw(&[3.0, 2.0], &[0, 5], &near), 0); // out of range
     }
@@ -261,7 +265,7 @@ mod tests {
     #[test]
     fn log_probs_are_of_the_model_not_of_the_filters() {
         let s = Sampling { temperature: 0.5, top_k: 1, ..Sampling::default() };
-        let drawn = Sampler::new(s, 0).draw(&logits(), &[]).unwrap();
+        let drawn = Sampler::new(s, 0).draw(&logits(), &[], &[]).unwrap();
         assert!((drawn.log_prob - 0.5f32.ln()).abs() < 1e-6);
         assert!((drawn.tempered_log_prob - (0.25f32 / 0.345).ln()).abs() < 1e-6);
     }
@@ -277,9 +281,9 @@ mod tests {
     #[test]
     fn broken_logits_give_nothing() {
         let mut sampler = Sampler::new(Sampling::default(), 0);
-        assert!(sampler.draw(&[f32::NAN, 0.0], &[]).is_none());
-        assert!(sampler.draw(&[f32::NEG_INFINITY; 2], &[]).is_none());
-        assert!(sampler.draw(&[f32::INFINITY, 0.0], &[]).is_none());
-        assert_eq!(sampler.draw(&[f32::NEG_INFINITY, 0.0], &[]).unwrap().id, 1);
+        assert!(sampler.draw(&[f32::NAN, 0.0], &[], &[]).is_none());
+        assert!(sampler.draw(&[f32::NEG_INFINITY; 2], &[], &[]).is_none());
+        assert!(sampler.draw(&[f32::INFINITY, 0.0], &[], &[]).is_none());
+        assert_eq!(sampler.draw(&[f32::NEG_INFINITY, 0.0], &[], &[]).unwrap().id, 1);
     }
 }

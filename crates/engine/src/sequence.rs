@@ -160,8 +160,9 @@ impl Sequence {
         let mut stop = stop;
         if stop != StopReason::StopString {
             if let Some(decoder) = self.decoder.take() {
-                let piece = decoder.finish(tokenizer).map_err(broken)?;
-                if self.watch(piece.as_deref().unwrap_or("")) {
+                let piece = decoder.finish(tokenizer).map_err(broken)?.unwrap_or_default();
+                // A reply that is cut inside a character loses that character.
+                if self.watch(piece.trim_end_matches(char::REPLACEMENT_CHARACTER)) {
                     stop = StopReason::StopString;
                 }
             }

@@ -294,7 +294,7 @@ impl Chat {
             return Ok(self.screen.problem(&problem.to_string(), hint)?);
         }
         let (shown, of) = self.session.swipes()?;
-        if self.screen.is_interactive() {
+        if !self.screen.is_json() {
             self.screen.note(&format!("reply {shown} of {of}"));
         }
         if let Some(head) = self.session.tree().head() {
@@ -353,7 +353,7 @@ impl Chat {
             Err(problem) => return Ok(self.screen.problem(&problem.to_string(), None)?),
         };
         self.suggestions.clear();
-        if self.screen.is_interactive() {
+        if !self.screen.is_json() {
             let texts = if count == 1 { "text" } else { "texts" };
             self.screen.note(&format!("took back {count} {texts}; they stay in the tree"));
         }
