@@ -130,7 +130,7 @@ struct SideArgs {
 
 /// Runs the command.
 pub fn run(args: &PlayArgs) -> Result<()> {
-    let settings = settings(args)?;
+    let mut settings = settings(args)?;
     settings.validate()?;
     let scenes = scenes::read(args)?;
     let found = output::look(&args.out, args.fresh)?;
@@ -144,6 +144,7 @@ pub fn run(args: &PlayArgs) -> Result<()> {
     }
     let mut engine = args.model.engine(&args.engine, args.parallel.min(total))?;
     require_template(&engine)?;
+    settings.parallel = fitting(&settings, &engine);
     let model = model_record(&engine, args);
     found.check_model(&model)?;
     let mut file = OutputFile::open(&args.out, &found)?;
@@ -248,4 +249,23 @@ fn model_record(engine: &LocalEngine, args: &PlayArgs) -> Value {
         record["date"] = json!(day.to_string());
     }
     record
+}
+
+/// Tokens of system text that a view is taken to have, for an estimate.
+const SYSTEM_TOKENS: usize = 512;
+
+/// How many dialogues may be in flight so that both views of each stay in the key-value
+/// cache: beyond that, every turn would compute its whole history again.
+fn fitting(settings: &PlaySettings, engine: &LocalEngine) -> usize {
+    let turn = settings.npc.max_new_tokens.max(settings.user.max_new_tokens) + 16;
+    let view = (SYSTEM_TOKENS + settings.turns.saturating_mul(turn)).min(engine.context_tokens());
+    let fits = (engine.cache_tokens() / (2 * view)).max(1);
+    if fits < settings.parallel {
+        eprintln!(
+            "note: {fits} dialogues at once, not {}: more would not fit the key-value cache \
+             (see `--cache-mib` and `--context`)",
+            settings.parallel
+        );
+    }
+    settings.parallel.min(fits)
 }

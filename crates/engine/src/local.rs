@@ -122,6 +122,11 @@ impl LocalEngine {
         self.stats
     }
 
+    /// Tokens that the key-value cache holds.
+    pub fn cache_tokens(&self) -> usize {
+        self.pages.total() * PAGE
+    }
+
     /// Pages that requests hold now; 0 when nothing is pending.
     pub fn pages_in_use(&self) -> usize {
         self.pages.in_use()
