@@ -1,7 +1,7 @@
 //! One config-driven transformer, its loaders, tokenizer and chat templates.
 //!
-//! Loads HF folders and GGUF files, trusts neither, and owns no thread, clock or random
-//! number. Read [`config`] for what a model is made of, [`transformer`] for what it does,
+//! Loads HF folders and GGUF files, trusts neither, and owns no clock or random number;
+//! a chat template runs on a short-lived thread with a deep stack. Read [`config`] for what a model is made of, [`transformer`] for what it does,
 //! [`template`] for how a conversation becomes tokens.
 
 pub mod config;

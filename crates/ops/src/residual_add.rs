@@ -1,7 +1,7 @@
 //! The residual connection: one sum, without waking a second pool of threads.
 //!
-//! candle's own addition runs on threads of its own that spin between calls; beside ours
-//! they halved the speed of decoding on two cores.
+//! candle's own addition runs on threads of its own that wait for one another between
+//! calls and compete with ours for the same cores.
 
 use crate::rows::{Shared, as_f32, dtype_of, from_f32, split};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
